@@ -1,0 +1,3 @@
+from tunekit.cli import entry
+
+entry()
