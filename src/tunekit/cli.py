@@ -21,7 +21,8 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tunekit import trl_args
 from tunekit.config import GROUPS, VERBS, typed
@@ -38,22 +39,7 @@ QUIET_HYDRA = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-FLAGS_WITH_VALUE = set(
-    [
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-        "--info",
-        "-i",
-    ]
-)
+FLAGS_WITH_VALUE = "--cfg -c --package -p --config-path -cp --config-name -cn --config-dir -cd --info -i"
 
 
 def entry() -> None:
@@ -78,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def expand(argv: list[str]) -> tuple[str, list[str]]:
     """The verb, and argv as Hydra wants it. Raises ConfigError for a first word that is neither verb nor file."""
-    word = argv[0] if argv and not argv[0].startswith("-") and "=" not in argv[0] else None
+    word = argv[0] if argv and not argv[0].startswith(("-", "~")) and "=" not in argv[0] else None
     if word is None:
         return "train", ["--config-name", "train", *argv]
     if word in VERBS:
@@ -115,19 +101,22 @@ def check_overrides(verb: str, argv: list[str]) -> tuple[list[str], list[str]]:
     mended: list[str] = []
     problems: list[str] = []
     skip = False
+    hints = get_type_hints(VERBS[verb].job)
     own_folder = any(flag in argv for flag in ("--config-path", "-cp"))
     for word in argv:
         if skip or word.startswith("-"):
             flags.append(word)
-            skip = not skip and word in FLAGS_WITH_VALUE
+            skip = not skip and word in FLAGS_WITH_VALUE.split()
             continue
         key, equals, value = word.lstrip("+~").partition("=")
         if word.startswith("~") or key.startswith("hydra") or "@" in key:
             mended.append(word)
+        elif key == "verb":
+            problems.append(f"{word}: a verb is the first word: python -m tunekit {value} ...")
         elif not equals:
             problems.append(f"{word}: not key=value{did_you_mean(word, VERBS)}")
         elif key in GROUPS and is_dataclass(_group_type(verb, key)):
-            if not own_folder and (problem := _unknown_choice(key, value)):
+            if not own_folder and (problem := _unknown_choice(key, value, type(None) in get_args(hints[key]))):
                 problems.append(problem)
                 value = next(iter(get_close_matches(value, choices(key), n=1)), "")
             mended.append(f"{key}={value}" if value else "")
@@ -143,9 +132,9 @@ def choices(group: str) -> list[str]:
     return sorted(f.stem for f in (CONF / group).glob("*.yaml"))
 
 
-def _unknown_choice(group: str, value: str) -> str | None:
+def _unknown_choice(group: str, value: str, optional: bool) -> str | None:
     known = choices(group)
-    wrong = [v for v in value.split(",") if v not in known and v != "null"]
+    wrong = [v for v in value.split(",") if v not in known and not (v == "null" and optional)]
     if not wrong:
         return None
     own = " Weights of your own: model.path=FOLDER_OR_HUB_ID." if group == "model" else ""
@@ -172,29 +161,27 @@ def _unknown_key(verb: str, key: str) -> str | None:
 
 
 def _quoted(verb: str, key: str, value: str) -> str:
-    """Text keys take what was typed: `~/m`, `a=b` and `7` need no quotes of the user's."""
+    """Text keys take what was typed: `~/m`, `a=b`, `Hi!` and `7` need no quotes for Hydra's grammar."""
     kind: Any = VERBS[verb].job
     for part in key.split("."):
         kind = next((k for k in get_args(kind) if is_dataclass(k)), kind)
         kind = get_type_hints(kind)[part] if is_dataclass(kind) else Any
-    is_text = (
-        kind is not Any
-        and str in (kind, *get_args(kind))
-        and float not in get_args(kind)
-        and get_origin(kind) is not Literal
-    )
-    if not is_text or value == "null" or "${" in value or value[:1] in ("'", '"'):
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if str not in kinds or value == "null" or "${" in value or value[:1] in ("'", '"'):
         return value
-    if re.search(r"[~=\[\](){}\s]", value) or re.fullmatch(r"[\d.eE+-]+|true|false", value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return value
+    plain = re.fullmatch(r"[\w./:,@%-]*", value, re.ASCII) and value not in ("true", "false")
+    is_number = re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value, re.IGNORECASE)
+    if (plain and not is_number) or (is_number and float in kinds):
+        return value
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"  # a backslash counts only before a quote
 
 
 def _run_hydra(verb: str, argv: list[str], problems: list[str], command: str) -> int:
     """Compose and run. Hydra's own complaints (grammar, an unknown flag) are bad input: exit code 2."""
     from hydra import main as hydra_main  # here, not on top: help needs no Hydra, and it takes 0.3 s
 
-    if "--cfg" in argv or "-c" in argv:
+    if any(word.split("=")[0] in ("--cfg", "-c") for word in argv):
         if problems:
             raise ConfigError("\n".join(problems))
         argv = ["--resolve", *argv] if "--resolve" not in argv else argv
@@ -220,10 +207,12 @@ def _run_hydra(verb: str, argv: list[str], problems: list[str], command: str) ->
 def _run_verb(config: Any, problems: list[str], command: str) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError("\n".join([*problems, f"{error.full_key}: missing; give {error.full_key}="])) from error
     except OmegaConfBaseException as error:
         raise ConfigError("\n".join([*problems, str(error).splitlines()[0]])) from error
     assert isinstance(plain, dict)
@@ -238,7 +227,7 @@ def _run_verb(config: Any, problems: list[str], command: str) -> None:
     if problems:
         raise ConfigError("\n".join(problems))
     if HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN":
-        job.out = _sweep_folder(job, HydraConfig.get().overrides.task)
+        job.out = _sweep_folder(job, HydraConfig.get().overrides.task, _varied(shlex.split(command)))
     _quiet()
     import_module(verb.module).run(job, command)
 
@@ -252,10 +241,17 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _sweep_folder(job: Any, overrides: Iterable[str]) -> str:
-    """`-m`: each job in a folder named by what it varies, under the one the user named."""
-    varied = [o.lstrip("+") for o in overrides if not o.lstrip("+").startswith(("out=", "name="))]
-    return str(Path(job.out or f"runs/{getattr(job, 'name', None) or 'sweep'}") / ",".join(varied).replace("/", "_"))
+def _sweep_folder(job: Any, overrides: Iterable[str], varied: Iterable[str]) -> str:
+    """`-m`: each job in a folder named by what the sweep varies, under the one the user named."""
+    keys = set(varied)
+    named = [o.lstrip("+") for o in overrides if o.lstrip("+").partition("=")[0] in keys]
+    return str(Path(job.out or f"runs/{getattr(job, 'name', None) or 'sweep'}") / ",".join(named).replace("/", "_"))
+
+
+def _varied(argv: Iterable[str]) -> list[str]:
+    """The keys a sweep varies: those typed with several values, a range, a choice or a glob."""
+    several = re.compile(r",|(choice|range|interval|glob)\(")
+    return [w.lstrip("+").partition("=")[0] for w in argv if "=" in w and several.search(w.partition("=")[2])]
 
 
 def _guarded(run: Callable[[], None]) -> int:

@@ -7,6 +7,7 @@ those that came from a YAML file. (OmegaConf's structured merge stops at the fir
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -61,7 +62,7 @@ class Dataset:
     revision: str | None = None
     split: str = "train"
     heldout: str | float | None = None  # a split, a file beside `path`, or the fraction of rows to hold out
-    limit: int | None = None  # use only the first so many rows of the shuffled training rows
+    limit: int | None = None  # use only the first so many training rows of the file or split
     heldout_limit: int | None = None
     on_bad_row: Literal["error", "drop"] = "error"
     on_long: Literal["drop", "error", "cut"] = "drop"  # an answer that does not fit max_length
@@ -108,6 +109,7 @@ class Chat:
     max_new_tokens: int = 256
     temperature: float = 0.7
     top_p: float = 0.95
+    repetition_penalty: float = 1.0
     seed: int = 42
 
 
@@ -125,6 +127,7 @@ class Evaluate:
     max_length: int = 1024
     samples: int = 3
     max_new_tokens: int = 96
+    repetition_penalty: float = 1.0
     compare: bool = True
 
 
@@ -185,6 +188,8 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         return value
     if is_dataclass(options[0]) and isinstance(value, Mapping):
         return _build(options[0], value, f"{path}.", problems)  # type: ignore[arg-type]
+    if get_origin(kind) is dict and isinstance(value, Mapping):
+        return {key: _value(get_args(kind)[1], inner, f"{path}.{key}", problems) for key, inner in value.items()}
     for option in options:
         if _fits(option, value):
             return float(value) if option is float else value
@@ -236,9 +241,8 @@ def _name(kind: Any) -> str:
 
 
 def _unquote(kind: Any, value: Any) -> str:
-    if kind in (int, float) and isinstance(value, str):
-        try:
-            return f": write {float(value):g} without quotes"
-        except ValueError:
-            return ""
+    for number in (k for k in _options(kind) if k in (int, float) and isinstance(value, str)):
+        with suppress(ValueError):
+            number(value)
+            return f": write {value.strip()} without quotes"
     return ""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jinja2
+
 from tunekit.errors import ModelError
 from tunekit.rows import BadRow, Message
 
@@ -66,8 +68,10 @@ class ChatTemplate:
 
     def render(self, messages: list[Message], for_answer: bool = False) -> str:
         """The text the model sees; with `for_answer` it ends where the assistant begins to speak."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer)
-        return str(text)
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=for_answer))
+        except jinja2.TemplateError as error:
+            raise BadRow(f"messages: template {self.name} refuses them ({error})") from error
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text. The template writes every special token itself, so none is added."""
@@ -85,7 +89,7 @@ class ChatTemplate:
         for i, message in enumerate(messages):
             if message["role"] == "assistant":
                 begin = len(self._shared_prompt(messages[:i], text, ids))
-                end = ids.index(self.stop_id, begin) + 1
+                end = self._answer_end(messages[: i + 1], text, ids, begin)
                 labels[begin:end] = ids[begin:end]
         return Tokens(ids, labels)
 
@@ -96,7 +100,7 @@ class ChatTemplate:
         text = self.render(messages)
         ids = self.ids(text)
         begin = len(self._shared_prompt(prompt, text, ids))
-        return ids[:begin], ids[begin : ids.index(self.stop_id, begin) + 1]
+        return ids[:begin], ids[begin : self._answer_end(messages, text, ids, begin)]
 
     def _shared_prompt(self, prompt: list[Message], text: str, ids: list[int]) -> list[int]:
         """The prompt's ids as chat time makes them, which must be how the training ids begin."""
@@ -110,6 +114,15 @@ class ChatTemplate:
         if ids[: len(prompt_ids)] != prompt_ids:
             raise BadRow("content: an answer begins with white space that the tokenizer joins to the prompt; strip it")
         return prompt_ids
+
+    def _answer_end(self, upto: list[Message], text: str, ids: list[int], begin: int) -> int:
+        """The index after the stop token that ends the last answer of `upto`."""
+        if not text.startswith(self.render(upto).rstrip()) or self.stop_id not in ids[begin:]:
+            raise ModelError(
+                f"template {self.name}: it ends an answer in the middle of a conversation otherwise than the last one, so "
+                "where an answer stops cannot be told; use model.template=chatml or another"
+            )
+        return ids.index(self.stop_id, begin) + 1
 
     def _refuse_forged(self, messages: list[Message]) -> None:
         """Control tokens inside content would end or open turns that nobody wrote."""
@@ -126,8 +139,11 @@ class ChatTemplate:
         special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         special |= set(self.tokenizer.all_special_ids)
         probe = [{"role": "user", "content": "a"}]
-        before = self.prompt_ids(probe)
-        after = self.ids(self.render([*probe, {"role": "assistant", "content": "b"}]))[len(before) :]
+        try:
+            before = self.prompt_ids(probe)
+            after = self.ids(self.render([*probe, {"role": "assistant", "content": "b"}]))[len(before) :]
+        except BadRow as error:
+            raise ModelError(str(error)) from error
         stop = next((i for i in after if i in special), None)
         if stop is None:
             raise ModelError(

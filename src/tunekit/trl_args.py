@@ -5,6 +5,7 @@ once. Field names are TRL's, verbatim. Tested against the real dataclasses in te
 """
 
 import ast
+import math
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -113,11 +114,11 @@ def _package(name: str) -> Path:
 
 def problems(trl: str, args: Mapping[str, Any]) -> list[str]:
     """One line for each of `args` that TRL would not take, takes in silence and ignores, or that tunekit owns."""
-    return [line for name, value in args.items() if (line := _problem(trl, name, value))]
+    return [line for name in args if (line := _problem(trl, name, args))]
 
 
-def _problem(trl: str, name: str, value: Any) -> str | None:
-    fields, owner = known(trl), f"{trl.upper()}Config"
+def _problem(trl: str, name: str, args: Mapping[str, Any]) -> str | None:
+    fields, owner, value = known(trl), f"{trl.upper()}Config", args[name]
     if name in OWNED:
         return f"args.{name}: set by tunekit; use {OWNED[name]}"
     if name not in fields:
@@ -128,15 +129,17 @@ def _problem(trl: str, name: str, value: Any) -> str | None:
         plain = _as_number(value)
         cure = f": write {plain} without quotes" if plain and "str" not in fields[name] else ""
         return f"args.{name}: {describe(value)}, but {owner} wants {fields[name]}{cure}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"args.{name}={value}: is not a finite number"
     if name in AT_LEAST and isinstance(value, int | float) and value < AT_LEAST[name]:
         return f"args.{name}={value}: must be at least {AT_LEAST[name]:g}"
-    if name == "num_train_epochs" and value <= 0:
+    if name == "num_train_epochs" and value is not None and value <= 0:
         return f"args.num_train_epochs={value}: must be above 0"
     if name == "max_steps" and value == 0:
         return "args.max_steps=0: trains nothing; give a number of steps, or -1 for whole epochs"
     if name == "packing_strategy" and value == "wrapped":
         return "args.packing_strategy=wrapped: it cuts answers and lets documents see each other; use bfd"
-    if name == "label_smoothing" and trl == "dpo" and value:
+    if name == "label_smoothing" and trl == "dpo" and value and args.get("loss_type") in (None, "sigmoid", ["sigmoid"]):
         return "args.label_smoothing: TRL 1.16 ignores it for loss_type sigmoid; use loss_type=[robust], or leave it 0"
     return None
 
@@ -158,8 +161,11 @@ def _fits(annotation: str, value: Any) -> bool:
 
 
 def _as_number(value: Any) -> str | None:
+    """Text that was meant as a number."""
+    if not isinstance(value, str):
+        return None
     try:
         float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
-    return str(value)
+    return value

@@ -78,9 +78,9 @@ def _chain(first: Numbered, rest: Iterator[Numbered]) -> Iterator[Numbered]:
 
 def _format(dataset: Dataset, first: Numbered, notes: list[str]) -> str:
     where, row = first
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a row must be a mapping of fields, got {row!r:.60}")
     if dataset.format is None:
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: a row must be a mapping of fields, got {row!r:.60}")
         name = recognise(row, dataset.path)
         used = ", ".join(sorted(FORMATS[name].columns))
         notes.append(f"recognised as {name} ({FORMATS[name].kind} data) from its columns {used}")
@@ -126,11 +126,12 @@ def report_bad(bad: list[str], total: int, on_bad_row: str, notes: list[str]) ->
 
 
 def _hold_out(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Every so-manieth row, so that the choice is the same on every machine and spread over the file."""
+    """Rows spread evenly over the file, so that the choice is the same on every machine."""
     if not 0 < share < 1:
         raise DataError(f"dataset.heldout={share:g}: must be a file, a split, or a share between 0 and 1")
-    step = max(2, round(1 / share))
-    return [r for i, r in enumerate(rows) if i % step], rows[::step]
+    count = max(1, round(len(rows) * share))
+    held = {i * len(rows) // count for i in range(count)}
+    return [r for i, r in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
 
 
 def _note_leaks(train: list[Row], heldout: list[Row], notes: list[str]) -> None:

@@ -21,22 +21,26 @@ def messages(row: Row) -> Row:
 
 def sharegpt(row: Row) -> Row:
     """{"conversations": [{"from", "value"}, ...], "system"?: text}"""
-    system = [{"from": "system", "value": row["system"]}] if row.get("system") else []
-    return {"messages": conversation([*system, *_list(row["conversations"], "conversations")], "conversations")}
+    return {"messages": [*_system(row), *conversation(row["conversations"], "conversations")]}
 
 
 def instruct(row: Row) -> Row:
     """{"instruction", "input"?, "output", "system"?, "history"?}: Alpaca's shape."""
-    history = [m for turn in row.get("history") or [] for m in _turn(turn[0], turn[1])]
-    question = "\n\n".join(str(row[k]) for k in ("instruction", "input") if row.get(k))
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    turns = [*system, *history, {"role": "user", "content": question}]
-    return {"messages": conversation([*turns, {"role": "assistant", "content": row["output"]}], "output")}
+    history: list[dict[str, Any]] = []
+    for number, turn in enumerate(row.get("history") or [], 1):
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise BadRow(f"history, turn {number}: must be [question, answer], got {turn!r:.60}")
+        history += _turn(*turn)
+    question = _text(row, "instruction")
+    if row.get("input"):
+        question += "\n\n" + _text(row, "input")
+    turns = [*history, *_turn(question, _text(row, "output"))]
+    return {"messages": [*_system(row), *conversation(turns, "history" if history else "output")]}
 
 
 def completion(row: Row) -> Row:
     """{"prompt": text, "completion": text}"""
-    return {"messages": conversation(_turn(row["prompt"], row["completion"]), "completion")}
+    return {"messages": conversation(_turn(_text(row, "prompt"), _text(row, "completion")), "completion")}
 
 
 def pair(row: Row) -> Row:
@@ -61,7 +65,7 @@ def sharegpt_pair(row: Row) -> Row:
 
 def thumbs(row: Row) -> Row:
     """{"messages" or "prompt" + "completion", "label": true | false}"""
-    turns = row["messages"] if "messages" in row else _turn(row["prompt"], row["completion"])
+    turns = row["messages"] if "messages" in row else _turn(_text(row, "prompt"), _text(row, "completion"))
     turns = conversation(turns, "messages")
     if not isinstance(row["label"], bool):
         raise BadRow(f"label: must be true or false, got {row['label']!r}")
@@ -135,7 +139,23 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
         raise BadRow(f"{where} ({role}): content must be text, got {content!r:.60}")
     if not content.strip() and role != "system":
         raise BadRow(f"{where} ({role}): content is empty")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise BadRow(f"{where} ({role}): content holds half a character (a lone surrogate)")
     return {"role": role, "content": content}
+
+
+def _text(row: Row, field: str) -> str:
+    """A field that must be text and not empty, under its own name."""
+    value = row[field]
+    if not isinstance(value, str):
+        raise BadRow(f"{field}: must be text, got {value!r:.60}")
+    if not value.strip():
+        raise BadRow(f"{field}: is empty")
+    return value
+
+
+def _system(row: Row) -> list[Message]:
+    return [{"role": "system", "content": _text(row, "system")}] if row.get("system") else []
 
 
 def _list(value: Any, field: str) -> list[Any]:

@@ -71,7 +71,11 @@ def hub_rows(path: str, split: str, revision: str | None) -> Iterator[Numbered]:
         rows = load_dataset(str(folder) if folder.is_dir() else path, revision=revision, split=split)
     except ValueError as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"{path}: {str(error.__cause__ or error).splitlines()[0]}") from error
     except (OSError, datasets.exceptions.DatasetNotFoundError) as error:  # ConnectionError is an OSError
+        if folder.is_dir():
+            raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
         raise DataError(
             f"{path}: not on this machine, and the hub did not give it ({type(error).__name__}). "
             "Check the network and the name; gated or private data needs HF_TOKEN; a copy on disk: dataset.path=FOLDER"

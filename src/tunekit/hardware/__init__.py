@@ -66,10 +66,10 @@ def _auto(peft: Peft, model: Model, found: Hardware) -> tuple[str, str]:
         if size <= GPU_SHARE * found.memory:
             return half, f"its weights take {size / found.memory:.0%} of the GPU"
         return "4bit", f"in {half} its weights would take {size / found.memory:.0%} of the GPU"
-    for name in ("fp32", "4bit"):
-        size = model.parameters * BYTES[name]
-        if size <= CPU_SHARE * found.memory:
-            return name, f"its weights take {size / found.memory:.0%} of this machine's memory, no GPU is found"
+    for name in ("fp32", "bf16", "4bit"):
+        share = model.parameters * BYTES[name] / found.memory
+        if share <= CPU_SHARE:
+            return name, f"no GPU; its weights take {share:.0%} of this machine's memory"
     raise HardwareError(
         f"model={model.name}: even in 4 bits its weights take {model.parameters * BYTES['4bit'] / 1e9:.1f} GB, and this "
         f"machine has {found.memory / 1e9:.1f} GB; use a smaller model, e.g. model=smollm2-135m"

@@ -31,4 +31,4 @@ def wilson(successes: int, trials: int) -> Interval:
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Interval(share, centre - half, centre + half)
+    return Interval(share, min(share, centre - half), max(share, centre + half))  # rounding at 0 and 1

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from tunekit.config import Model
 from tunekit.errors import ModelError, did_you_mean
 from tunekit.template import ChatTemplate
@@ -22,6 +24,10 @@ def apply(tokenizer: Any, model: Model) -> ChatTemplate:
     bos = tokenizer.bos_token_id
     if bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]:
         text = "{{ bos_token }}" + text
+    try:
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"model.template={model.template} line {error.lineno}: {error.message}") from error
     tokenizer.chat_template = text
     if tokenizer.eos_token is None:
         raise ModelError(f"model={model.name}: its tokenizer has no end token, so an answer could never stop")
@@ -33,8 +39,9 @@ def read(template: str) -> str:
     if template.endswith((".jinja", ".j2")):
         try:
             return Path(template).expanduser().read_text(encoding="utf-8")
-        except OSError as error:
-            raise ModelError(f"model.template={template}: cannot be read ({error.strerror})") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ModelError(f"model.template={template}: cannot be read ({reason})") from error
     file = TEMPLATES / f"{template}.jinja"
     if not file.is_file():
         names = [f.stem for f in TEMPLATES.glob("*.jinja")] + ["own"]

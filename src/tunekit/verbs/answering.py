@@ -55,6 +55,7 @@ def answer(
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
     streamer: Any = None,
 ) -> str:
     """The next assistant turn, stopped where training stopped. Temperature 0 takes the likeliest token."""
@@ -69,6 +70,7 @@ def answer(
         eos_token_id=opened.template.stop_ids,
         pad_token_id=opened.template.tokenizer.pad_token_id,
         streamer=streamer,
+        repetition_penalty=repetition_penalty,
         **sampling,
     )
     return str(opened.template.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()

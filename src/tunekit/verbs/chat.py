@@ -34,8 +34,9 @@ def run(job: Chat, command: str) -> None:
             messages.append({"role": "user", "content": text})
             streamer = TextStreamer(opened.template.tokenizer, skip_prompt=True, skip_special_tokens=True)
             reply = answer(
-                opened, messages, job.max_new_tokens, job.temperature, job.top_p, streamer if terminal else None
-            )
+                opened, messages, job.max_new_tokens, job.temperature, job.top_p, job.repetition_penalty,
+                streamer if terminal else None,
+            )  # fmt: skip
             if not terminal:
                 print(reply.replace("\n", " "), flush=True)
             messages.append({"role": "assistant", "content": reply})

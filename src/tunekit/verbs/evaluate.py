@@ -74,14 +74,14 @@ def likelihood(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
 def preference(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
     """Reward accuracy and margin of the held-out pairs, against the reference the adapter was trained from."""
     encoded = METHODS["dpo"].encode(rows.heldout, opened.template, job.max_length, "drop")
-    batches = list(_pair_batches(encoded, job.batch_size, opened))
+    score = partial(_answer_logps, encoded, job.batch_size, opened)
     beta, reference = _reference(opened)
-    policy = torch.cat([_sequence_logps(opened, batch) for batch in batches])
+    policy = score()
     if reference is None:
-        against = without_adapter(opened, lambda: torch.cat([_sequence_logps(opened, b) for b in batches]))
+        against = without_adapter(opened, score)
     else:
         opened.weights.set_adapter(REFERENCE)
-        against = torch.cat([_sequence_logps(opened, batch) for batch in batches])
+        against = score()
         opened.weights.set_adapter("default")
     rewards = implicit_rewards(policy, against, beta).view(-1, 2)  # (pairs, chosen and rejected)
     margins = rewards[:, 0] - rewards[:, 1]
@@ -97,11 +97,12 @@ def preference(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
 def answers(job: Evaluate, opened: Opened, rows: Sequence[Row]) -> list[dict[str, str]]:
     """Held-out questions answered, by the base too where there is an adapter to compare with."""
     result = []
+    reply = partial(answer, opened, max_new_tokens=job.max_new_tokens, repetition_penalty=job.repetition_penalty)
     for row in rows:
         prompt = _question(row)
-        sample = {"question": prompt[-1]["content"], "answer": answer(opened, prompt, job.max_new_tokens)}
+        sample = {"question": prompt[-1]["content"], "answer": reply(prompt)}
         if job.compare and job.adapter:
-            sample["base"] = without_adapter(opened, partial(answer, opened, prompt, job.max_new_tokens))
+            sample["base"] = without_adapter(opened, partial(reply, prompt))
         result.append(sample)
     return result
 
@@ -156,15 +157,21 @@ def _instruct_batches(encoded: Encoded, size: int, opened: Opened) -> Iterator[B
         yield _batch(rows[i : i + size], opened)
 
 
-def _pair_batches(encoded: Encoded, size: int, opened: Opened) -> Iterator[Batch]:
-    """Chosen and rejected of a pair follow each other."""
+def _answer_logps(encoded: Encoded, size: int, opened: Opened) -> Tensor:
+    """Log-probability of each answer: (2 x pairs,), chosen and rejected of a pair side by side."""
     rows = [
         (prompt + ids, [IGNORE] * len(prompt) + ids)
         for prompt, chosen, rejected in zip(*encoded.columns.values(), strict=True)
         for ids in (chosen, rejected)
     ]
-    for i in range(0, len(rows), size):
-        yield _batch(rows[i : i + size], opened)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
+    parts = [
+        _sequence_logps(opened, _batch([rows[i] for i in order[k : k + size]], opened))
+        for k in range(0, len(rows), size)
+    ]
+    scores = torch.empty(len(rows), device=opened.weights.device)
+    scores[torch.tensor(order, device=scores.device)] = torch.cat(parts)
+    return scores
 
 
 @torch.no_grad()
