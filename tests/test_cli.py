@@ -332,6 +332,17 @@ def test_a_sweep_folder_is_one_level_deep_whatever_is_varied() -> None:
     assert _sweep_folder(job, ["++dataset.path=data/a.jsonl"], ["dataset.path"]) == "runs/n/dataset.path=data_a.jsonl"
 
 
+def test_without_a_way_to_the_hub_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library would try five times, for half a minute."""
+    from tunekit import cli
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    assert not cli._hub_has_an_address()
+    named = SimpleNamespace(model=SimpleNamespace(path="mistralai/Mistral-7B-v0.1"), dataset=None)
+    assert cli._names_a_hub(named)
+    assert not cli._names_a_hub(SimpleNamespace(model=SimpleNamespace(path=None), dataset=SimpleNamespace(path=".")))
+
+
 @pytest.mark.parametrize("argv, code", [(["--help"], 0), (["methd=dpo"], 2), (["method=dop", "args.lr=1"], 2)])
 def test_help_and_typos_load_no_heavy_library(argv: list[str], code: int) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "tunekit", *argv]

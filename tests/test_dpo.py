@@ -85,6 +85,14 @@ def test_full_fine_tuning_has_a_reference_of_its_own(trained, pairs: str) -> Non
     assert AutoTokenizer.from_pretrained(run).eos_token == "<|im_end|>"
 
 
+def test_full_fine_tuning_goes_on_from_a_merged_adapter(tunekit, trained, sft_run: Path, pairs: str) -> None:
+    run = trained("full", *TINY, f"dataset.path={pairs}", f"adapter={sft_run}", "peft=none", "start=merge")
+    assert_starts_at_its_reference(run)
+    refused = tunekit(*TINY, f"dataset.path={pairs}", f"adapter={sft_run}", "peft=none", "name=x")
+    assert refused.code == 2
+    assert "full fine-tuning has no adapter to continue; use start=merge" in refused.err
+
+
 def test_full_fine_tuning_in_bf16_keeps_fp32_masters_that_move(trained, pairs: str) -> None:
     """At 5e-7 a bf16 weight of 0.02 cannot move: the least step is 0.0001."""
     run = trained("bf16", *TINY, f"dataset.path={pairs}", "peft=none", "precision=bf16", "args.learning_rate=5e-7",

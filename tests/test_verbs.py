@@ -129,8 +129,12 @@ def test_no_held_out_rows_is_said(tunekit, run: Path, tmp_path: Path) -> None:
     assert "hold some out with dataset.heldout=0.1" in result.err
 
 
-def test_a_whole_model_given_as_adapter_names_the_key(tunekit, trained, chats: str) -> None:
-    full = trained("full", *TINY, f"dataset.path={chats}", "peft=none", "args.max_steps=1")
+def test_a_whole_model_is_opened_as_its_run_says_and_as_adapter_names_the_key(tunekit, chats: str, monkeypatch) -> None:
+    result = tunekit(*TINY, f"dataset.path={chats}", "peft=none", "args.max_steps=1", "name=full")
+    said = result.out.split("talk to it: python -m tunekit ")[1].split()
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+    assert tunekit(*said, "max_new_tokens=3").code == 0
+    full = Path("runs/full")
     result = tunekit("chat", f"adapter={full}")
     assert result.code == 2
     assert "is a whole model, not an adapter; use model.path=" in result.err

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shlex
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from tunekit import trl_args
 from tunekit.config import GROUPS, VERBS, typed
@@ -229,6 +231,8 @@ def _run_verb(config: Any, problems: list[str], command: str) -> None:
     if HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN":
         job.out = _sweep_folder(job, HydraConfig.get().overrides.task, _varied(shlex.split(command)))
     _quiet()
+    if "HF_HUB_OFFLINE" not in os.environ and _names_a_hub(job) and not _hub_has_an_address():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # what is cached still loads, and what is not fails at once, not after 30 s
     import_module(verb.module).run(job, command)
 
 
@@ -239,6 +243,19 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|torch)\.")
     # "Failed to load CPU gemm_4bit_forward": an optional kernel; NF4 on a CPU works without it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _names_a_hub(job: Any) -> bool:
+    paths = [part.path for part in (getattr(job, "model", None), getattr(job, "dataset", None)) if part is not None]
+    return any(path and "/" in path and not Path(path).expanduser().exists() for path in paths)
+
+
+def _hub_has_an_address() -> bool:
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
 
 
 def _sweep_folder(job: Any, overrides: Iterable[str], varied: Iterable[str]) -> str:

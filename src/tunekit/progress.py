@@ -5,7 +5,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +98,3 @@ class StopAtStep(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.signal is not None:
             control.should_save = control.should_training_stop = True
-
-
-def timed(announce: str, work: Callable[[], Any]) -> Any:
-    """Say what is being done, do it, and say how long it took."""
-    print(f"{announce} ...", end=" ", flush=True)
-    began = time.monotonic()
-    result = work()
-    print(f"{time.monotonic() - began:.1f} s", flush=True)
-    return result

@@ -5,7 +5,6 @@ policy = load(model, template, "4bit", ...)
 save(policy, trained, folder)
 """
 
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from tunekit.config import Model, Peft, Precision
 from tunekit.errors import ModelError
@@ -209,11 +208,3 @@ class _hub_errors:
                 "check the network, or give a copy: model.path=FOLDER"
             ) from error
         raise ModelError(f"model={self.model.name}: {text.strip().splitlines()[0] if text else error!r}") from error
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """The architecture's numbers, for the manifest; no weights are read."""
-    source, revision = _source(model)
-    with _hub_errors(model):
-        config = AutoConfig.from_pretrained(source, revision=revision)
-    return {"model_type": config.model_type, "config": json.loads(config.to_json_string(use_diff=True))}

@@ -91,6 +91,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def smollm2_q4(folder: Path) -> None:
     """SmolLM2-135M-Instruct from the GGUF file of a Python package, dequantised to fp32 safetensors: about 20 s."""
     source = _smollm2_file()
+    print("converting SmolLM2-135M-Instruct to safetensors, once, about 20 s", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # The weights are plain fp32 now, but transformers 5.23 still marks the model as quantised and will not save it.

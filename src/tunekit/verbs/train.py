@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from tunekit import artifact, data, hardware, models
@@ -16,7 +16,7 @@ from tunekit.config import Train
 from tunekit.errors import DataError, Stopped
 from tunekit.methods import METHODS
 from tunekit.policy import Policy
-from tunekit.progress import Progress, StopAtStep, line, timed
+from tunekit.progress import Progress, StopAtStep, line
 from tunekit.rows import Data, Encoded
 from tunekit.template import ChatTemplate
 
@@ -24,7 +24,7 @@ from tunekit.template import ChatTemplate
 def run(job: Train, command: str) -> None:
     method = METHODS[job.method.name]
     first = int(os.environ.get("RANK", "0")) == 0  # under several processes one writes and speaks
-    say = print if first else _silent
+    say = print if first else (lambda text: None)
     start = artifact.read(job.adapter) if job.adapter else None
     found = hardware.detect()
     precision, why = hardware.choose(job.precision, job.peft, job.model, found)
@@ -46,7 +46,7 @@ def run(job: Train, command: str) -> None:
 
     if first:
         folder.begin()
-    policy = timed("  loading weights", lambda: load_policy(job, template, precision, start, method.needs_reference))
+    policy = load_policy(job, template, precision, start, method.needs_reference)
     trainer = method.trainer(
         policy, train, heldout, job.args, out=folder.path, seed=job.seed, precision=precision, device=found.device
     )
@@ -85,17 +85,12 @@ def encode(method: Any, rows: Data, template: ChatTemplate, job: Train) -> tuple
 def load_policy(
     job: Train, template: ChatTemplate, precision: str, start: Trained | None, needs_reference: bool
 ) -> Policy:
-    policy = models.load(
-        job.model, template, precision, job.precision, job.peft,
-        start.path if start else None, job.start, start.base if start else None,
-    )  # fmt: skip
-    if needs_reference and job.peft.name == "none":  # nothing to switch off: the same weights a second time
-        second = models.load(
-            job.model, template, precision, job.precision, job.peft,
-            start.path if start else None, job.start, start.base if start else None,
-        )  # fmt: skip
-        return replace(policy, reference=second.model.eval().requires_grad_(False))
-    return policy
+    """The policy; with all weights learning, a preference method's reference is the same weights loaded once more."""
+    adapter, trained_on = (start.path, start.base) if start else (None, None)
+    load = partial(models.load, job.model, template, precision, job.precision, job.peft, adapter, job.start, trained_on)
+    if needs_reference and job.peft.name == "none":
+        return replace(load(), reference=load().model.eval().requires_grad_(False))
+    return load()
 
 
 def fit(trainer: Any, folder: RunFolder) -> tuple[dict[str, float], float]:
@@ -135,8 +130,8 @@ def _start_record(job: Train, start: Trained | None) -> dict[str, Any] | None:
 
 def _farewell(folder: RunFolder, results: dict[str, float], seconds: float) -> str:
     chat = f"python -m tunekit chat adapter={folder.path}"
-    return f"done in {seconds / 60:.1f} min: {line(results)}\n  adapter: {Path(folder.path)}\n  talk to it: {chat}"
-
-
-def _silent(*_: Any) -> None:
-    return None
+    if folder.config["peft"]["name"] == "none":
+        chat = (
+            f"python -m tunekit chat model={folder.config['model']['name']} model.path={folder.path} model.template=own"
+        )
+    return f"done in {seconds / 60:.1f} min: {line(results)}\n  it lies in {folder.path}\n  talk to it: {chat}"
