@@ -233,6 +233,8 @@ def _run_verb(config: Any, problems: list[str], command: str) -> None:
     _quiet()
     if "HF_HUB_OFFLINE" not in os.environ and _names_a_hub(job) and not _hub_has_an_address():
         os.environ["HF_HUB_OFFLINE"] = "1"  # what is cached still loads, and what is not fails at once, not after 30 s
+    if sys.stderr.isatty():
+        print("loading torch, transformers and trl ...", file=sys.stderr)  # seconds in which nothing else is said
     import_module(verb.module).run(job, command)
 
 
