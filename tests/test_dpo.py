@@ -74,6 +74,35 @@ def test_a_merged_start_gives_one_exact_adapter_over_the_original_base(trained, 
     torch.testing.assert_close(merged, plain + delta1 + b[:, 16:] @ a[16:], atol=1e-5, rtol=1e-4)
 
 
+def test_a_continued_adapter_on_four_bits_starts_at_log_two_unrounded(trained, sft_run: Path, pairs: str) -> None:
+    """TRL rounds the adapter to bf16 after it copied the reference; with large weights the two would differ."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    large = {k: torch.randn_like(v) * 0.3 for k, v in load_file(sft_run / "adapter_model.safetensors").items()}
+    save_file(large, sft_run / "adapter_model.safetensors", {"format": "pt"})
+    run = trained(
+        "four", *TINY, f"dataset.path={pairs}", f"adapter={sft_run}", "precision=4bit", "args.learning_rate=0"
+    )
+    assert_starts_at_its_reference(run)
+    after = load_file(run / "adapter_model.safetensors")
+    assert all(torch.equal(after[k], v) for k, v in large.items())
+
+
+def test_what_cannot_be_joined_is_refused_before_training(tunekit, sft_run: Path, pairs: str) -> None:
+    file = sft_run / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_rslora": True}))
+    result = tunekit(*TINY, f"dataset.path={pairs}", f"adapter={sft_run}", "start=merge", "name=x")
+    assert result.code == 2
+    assert "only plain LoRA adapters can be merged and joined with a new one (this one has use_rslora)" in result.err
+    assert not Path("runs/x").exists()
+
+
+def test_a_continued_adapter_keeps_its_rank_and_the_record_says_so(trained, sft_run: Path, pairs: str) -> None:
+    run = trained("c", *TINY, f"dataset.path={pairs}", f"adapter={sft_run}", "peft.r=64", "args.max_steps=1")
+    assert json.loads((run / "manifest.json").read_text())["config"]["peft"]["r"] == 16
+
+
 def test_full_fine_tuning_has_a_reference_of_its_own(trained, pairs: str) -> None:
     run = trained("full", *TINY, f"dataset.path={pairs}", "peft=none", "args.num_train_epochs=2")
     assert_starts_at_its_reference(run)

@@ -316,3 +316,18 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
     with pytest.raises(BadRow) as error:
         FORMATS["messages"].convert({"messages": [user(["x" * 999]), assistant("Yo")]})
     assert len(str(error.value)) < 130
+
+
+@pytest.mark.parametrize("mark", ["label", "kto_tag"])
+@pytest.mark.parametrize("columns", [{"conversations"}, {"instruction", "output"}])
+def test_thumbs_in_any_shape_are_not_taken_for_answers_to_imitate(columns: set[str], mark: str) -> None:
+    with pytest.raises(DataError, match=f"its column {mark} may say which answers are bad"):
+        recognise(columns | {mark}, "x.jsonl")
+
+
+@pytest.mark.parametrize("name", ["pair", "sharegpt_pair"])
+def test_a_system_column_of_pairs_is_part_of_the_prompt(name: str) -> None:
+    row = {"system": "Be brief.", "chosen": "Yes.", "rejected": "No."}
+    row |= {"prompt": "Hi?"} if name == "pair" else {"conversations": [{"from": "human", "value": "Hi?"}]}
+    found = FORMATS[name].convert(row)
+    assert found["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}]

@@ -64,6 +64,25 @@ def test_scores_equal_log_softmax_by_hand_across_chunks(monkeypatch) -> None:  #
     assert torch.equal(scores.is_top1, by_hand.argmax(-1) == labels)
 
 
+def test_a_model_that_caps_its_logits_is_scored_as_it_speaks() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(
+        vocab_size=260, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.1,
+    )).eval()  # fmt: skip
+    assert head.scales_logits(model)
+    assert not add_selective_head(model, FusedCausalLMOutput)
+    inputs = batch()
+    with torch.no_grad():
+        found = labelled_log_probs(model, **inputs)
+        full = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.log_softmax(-1)
+    wanted = inputs["labels"][:, 1:]
+    expected = full[:, :-1].gather(-1, wanted.clamp(min=0)[..., None]).squeeze(-1).masked_fill(wanted == IGNORE, 0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_labelled_log_probs_equal_the_full_forward() -> None:
     model, inputs = tiny().eval(), batch()
     with torch.no_grad():

@@ -47,6 +47,6 @@ def test_a_method_has_what_the_shared_trainer_calls(name: str) -> None:
     method = METHODS[name]
     assert method.needs in ("instruct", "preference")
     assert isinstance(method.needs_reference, bool)
-    for function in ("encode", "trainer", "warnings"):
+    for function in ("encode", "settings", "trainer", "warnings"):
         assert callable(getattr(method, function))
     assert issubclass(method.Trainer, House)

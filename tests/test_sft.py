@@ -53,11 +53,10 @@ def make_trainer(tmp_path: Path, **args: object) -> sft.Trainer:
         for n in (1, 4, 9, 2)
     ]
     encoded = sft.encode(rows, template, 256, "drop")
-    policy = Policy(
-        AutoModelForCausalLM.from_pretrained(build("tiny")), template, Base("tiny", "t", None, None), "fp32"
-    )
+    policy = Policy(AutoModelForCausalLM.from_pretrained(build("tiny")), template, Base("tiny", "t", None, None))
     given = {"per_device_train_batch_size": 4, "max_length": 256, **args}
-    return sft.trainer(policy, encoded, None, given, out=tmp_path, seed=1, precision="fp32", device="cpu")
+    settings = sft.settings(given, out=tmp_path, seed=1, precision="fp32", device="cpu")
+    return sft.trainer(policy, encoded, None, settings)
 
 
 def test_packed_rows_have_the_loss_of_unpacked_ones(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_a_step_trains_answers_and_stop_tokens_and_nothing_else(tmp_path: Path) 
     ("on_long", "rows", "note"),
     [
         ("drop", 1, "2 answers do not fit max_length=40 and are left out (1 of 2 rows whole)"),
-        ("cut", 2, "answers do not fit"),
+        ("cut", 2, "2 answers do not fit max_length=40 and are cut, so their stop token is lost"),
     ],
 )
 def test_long_answers_are_counted(on_long: str, rows: int, note: str) -> None:

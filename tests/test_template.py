@@ -233,7 +233,7 @@ def test_whole_answers_cuts_behind_the_last_answer_that_fits() -> None:
     first, last = tokens.answer_ends
     assert last == len(ids) - 1  # a newline follows
     for length in range(len(ids) + 2):
-        end = len(ids) if length >= len(ids) else last if length == last else first
+        end = last if length >= last else first
         assert tokens.whole_answers(length) == (None if length < first else Tokens(ids[:end], labels[:end]))
 
 

@@ -37,13 +37,13 @@ def test_the_run_folder_holds_what_the_readme_says_and_no_pickle(trained, chats:
     assert manifest["precision"]["name"] == "fp32"
     assert manifest["data"]["train"] == 12
     assert manifest["data"]["heldout"] == 4
-    assert len(manifest["data"]["fingerprint"]) == 64
+    assert len(manifest["inputs"]["data"]) == 64
     assert {"torch", "trl", "peft", "transformers", "tunekit"} <= set(manifest["versions"])
     assert manifest["base"]["public_name"] == "tunekit:tiny"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["args"]["learning_rate"] == 2.0e-4
     card = (run / "README.md").read_text()
-    assert f"| held-out loss | {manifest['results']['eval_loss']:.4f} |" in card
+    assert f"| held-out loss (mean over batches) | {manifest['results']['eval_loss']:.4f} |" in card
     for file in ("README.md", "adapter_config.json", "generation_config.json", "tokenizer_config.json"):
         assert str(Path.home()) not in (run / file).read_text()
         assert str(Path.cwd()) not in (run / file).read_text()
@@ -193,6 +193,43 @@ def test_a_resumed_continued_dpo_run_equals_a_whole_one(trained, chats: str, pai
     assert margins == expected
 
 
+def test_rows_that_changed_since_a_run_was_stopped_are_refused(tunekit, trained, chats: str) -> None:
+    run = trained("a", *TINY, f"dataset.path={chats}", "args.max_steps=1")
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "stopped"}))
+    write_jsonl(Path(chats), CHATS[1:])
+    result = tunekit(*TINY, f"dataset.path={chats}", "args.max_steps=1", "name=a")
+    assert result.code == 5
+    assert "was begun with another data (sha256" in result.err
+
+
+def test_an_adapter_is_never_trained_over_itself(tunekit, trained, chats: str) -> None:
+    run = trained("a", *TINY, f"dataset.path={chats}", "args.max_steps=1")
+    before = weights(run)
+    result = tunekit(*TINY, f"dataset.path={chats}", f"adapter={run}", "name=a", "overwrite=true")
+    assert result.code == 5
+    assert "lies where this run would be written; choose another name=" in result.err
+    assert all(torch.equal(v, before[k]) for k, v in weights(run).items())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["args.lr_scheduler_type=cosin"], "SFTConfig refuses them: cosin is not a valid SchedulerType"),
+        (["args.optim=adamm"], "SFTConfig refuses them: adamm is not a valid OptimizerNames"),
+        (["args.eval_strategy=epoch"], "no rows are held out to evaluate on"),
+    ],
+)
+def test_what_trl_refuses_is_refused_before_a_run_is_replaced(
+    tunekit, trained, chats, words: list[str], said: str
+) -> None:
+    run = trained("a", *TINY, f"dataset.path={chats}", "args.max_steps=1")
+    result = tunekit(*TINY, f"dataset.path={chats}", "name=a", "overwrite=true", *words)
+    assert result.code == 2
+    assert said in result.err
+    assert (run / "adapter_model.safetensors").is_file()
+
+
 def test_an_unfinished_run_is_not_taken_for_an_adapter(tunekit, trained, chats: str) -> None:
     run = trained("a", *TINY, f"dataset.path={chats}", "args.max_steps=1")
     manifest = json.loads((run / "manifest.json").read_text())
@@ -279,6 +316,13 @@ def test_missing_weights_are_not_replaced_by_random_ones(tunekit, chats: str, tm
     result = tunekit(*TINY, f"dataset.path={chats}", f"model.path={broken}")
     assert result.code == 2
     assert "3 tensors are missing from its weights" in result.err
+
+
+def test_sharding_is_refused_and_not_saved_in_part(tunekit, chats: str, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    result = tunekit(*TINY, f"dataset.path={chats}")
+    assert result.code == 2
+    assert "sharded training (FSDP, DeepSpeed) is not supported yet" in result.err
 
 
 def test_a_hub_model_without_network_is_one_sentence(tunekit, chats: str) -> None:

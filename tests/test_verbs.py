@@ -126,7 +126,43 @@ def test_no_held_out_rows_is_said(tunekit, run: Path, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", PAIRS)
     result = tunekit("evaluate", f"adapter={run}", "dataset=file", f"dataset.path={path}")
     assert result.code == 2
-    assert "hold some out with dataset.heldout=0.1" in result.err
+    assert "no rows of this dataset are held out. Train with dataset.heldout=0.1" in result.err
+
+
+def test_rows_that_were_learned_are_not_taken_for_held_out_ones(tunekit, run: Path, chats: str) -> None:
+    result = tunekit("evaluate", f"adapter={run}", "dataset=file", f"dataset.path={chats}", "dataset.heldout=0.5")
+    assert result.code == 2
+    assert "would measure it on rows it has learned" in result.err
+
+
+def test_a_base_alone_has_no_reward(tunekit, pairs: str) -> None:
+    result = tunekit("evaluate", "model=tiny", "dataset=file", f"dataset.path={pairs}", "dataset.heldout=0.5")
+    assert result.code == 2
+    assert "preference rows measure an adapter against what it was trained from; give adapter=" in result.err
+
+
+def test_another_chat_template_than_the_adapters_is_refused(tunekit, trained, chats: str, pairs: str) -> None:
+    run = trained("alpaca", *TINY, f"dataset.path={chats}", "model.template=alpaca", "args.max_steps=1")
+    for words in (("chat", "model=tiny"), ("model=tiny", "method=dpo", "dataset=file", f"dataset.path={pairs}")):
+        result = tunekit(*words, f"adapter={run}")
+        assert result.code == 2
+        assert "learned the chat template alpaca, and model=tiny brings chatml" in result.err
+        assert "use model.template=alpaca" in result.err
+
+
+def test_a_key_of_a_preset_that_is_not_given_names_the_missing_word(tunekit, run: Path) -> None:
+    result = tunekit("evaluate", f"adapter={run}", "dataset.heldout_limit=2")
+    assert result.code == 2
+    assert result.err == "tunekit: dataset.heldout_limit: changes a preset, and none is given; add dataset=\n"
+
+
+def test_evaluate_says_what_cannot_be_used_and_where_it_cannot_write(tunekit, run: Path) -> None:
+    result = tunekit("evaluate", f"adapter={run}", "max_length=5")
+    assert result.code == 2
+    assert "none of 4 held-out rows can be used at max_length=5" in result.err
+    result = tunekit("evaluate", f"adapter={run}", "out=nowhere/x.json")
+    assert result.code == 2
+    assert "there is no folder nowhere" in result.err
 
 
 def test_a_whole_model_is_opened_as_its_run_says_and_as_adapter_names_the_key(tunekit, chats: str, monkeypatch) -> None:

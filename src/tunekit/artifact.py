@@ -61,6 +61,15 @@ class RunFolder:
         found = [(int(p.name.split("-")[1]), p) for p in (self.path / "checkpoints").glob("checkpoint-*[0-9]")]
         return max(found)[1] if found else None
 
+    def check_inputs(self, name: str, now: str) -> None:
+        """Raises RunExists where the rows or the adapter that this run was begun with have changed since."""
+        before = self.manifest.get("inputs", {}).get(name, now)
+        if before != now:
+            raise RunExists(
+                f"{self.path} was begun with another {name} (sha256 {before[:12]} then, {now[:12]} now); "
+                "overwrite=true trains it anew"
+            )
+
     def note(self, **facts: Any) -> None:
         """Add to the manifest, atomically."""
         self.manifest.update(facts)
@@ -114,7 +123,7 @@ def _new(path: Path, config: dict[str, Any], command: str, replaces: bool = Fals
 
 def finish(folder: RunFolder, results: Mapping[str, float], base: Base, seconds: float) -> None:
     """The run is whole: numbers, card, no checkpoints (they hold pickles, and the adapter lies beside them)."""
-    folder.note(results=dict(results), seconds=round(seconds, 1))
+    folder.note(results=dict(results), seconds=round(seconds, 1), base=asdict(base))
     (folder.path / "README.md").write_text(card(folder.manifest, base), encoding="utf-8")
     folder.note(status="finished")
     shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
@@ -137,7 +146,7 @@ def card(manifest: Mapping[str, Any], base: Base) -> str:
     rows = manifest["data"]
     results = manifest.get("results", {})
     names = {
-        "eval_loss": "held-out loss", "eval_rewards/accuracies": "held-out reward accuracy",
+        "eval_loss": "held-out loss (mean over batches)", "eval_rewards/accuracies": "held-out reward accuracy",
         "eval_rewards/margins": "held-out reward margin", "train_loss": "training loss (mean)",
     }  # fmt: skip
     table = [f"| {title} | {results[key]:.4f} |" for key, title in names.items() if key in results]
@@ -179,6 +188,15 @@ class Trained:
     def model(self) -> Model | None:
         """The base's preset as the run resolved it."""
         return typed(Model, self.manifest["config"]["model"]) if self.manifest else None
+
+    def check_template(self, model: Model) -> None:
+        """Raises ArtifactError where the adapter learned another chat template than `model` would bring."""
+        learned = self.model.template if self.model else model.template
+        if learned != model.template:
+            raise ArtifactError(
+                f"adapter={self.path} learned the chat template {learned}, and model={model.name} brings "
+                f"{model.template}: it would read text unlike its training's; use model.template={learned}"
+            )
 
 
 def read(adapter: str) -> Trained:

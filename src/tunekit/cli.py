@@ -16,7 +16,7 @@ import shlex
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -122,7 +122,7 @@ def check_overrides(verb: str, argv: list[str]) -> tuple[list[str], list[str]]:
                 problems.append(problem)
                 value = next(iter(get_close_matches(value, choices(key), n=1)), "")
             mended.append(f"{key}={value}" if value else "")
-        elif problem := _unknown_key(verb, key):
+        elif problem := _unknown_key(verb, key) or _groupless(key, hints, argv):
             problems.append(problem)
         else:
             # ++: Hydra would refuse a key that the YAML leaves at the dataclass's default, and every field of args.
@@ -142,6 +142,13 @@ def _unknown_choice(group: str, value: str, optional: bool) -> str | None:
     own = " Weights of your own: model.path=FOLDER_OR_HUB_ID." if group == "model" else ""
     own = " Data of your own: dataset=file dataset.path=FILE." if group == "dataset" else own
     return f"{group}={wrong[0]}: no such {group}{did_you_mean(wrong[0], known)}{own}"
+
+
+def _groupless(key: str, hints: Mapping[str, Any], argv: Iterable[str]) -> str | None:
+    """`model.path=` alone, where the verb takes the model from the adapter's run: which preset is it to change?"""
+    group = key.split(".")[0]
+    alone = "." in key and type(None) in get_args(hints[group]) and not any(w.startswith(f"{group}=") for w in argv)
+    return f"{key}: changes a preset, and none is given; add {group}=" if alone else None
 
 
 def _group_type(verb: str, key: str) -> Any:

@@ -124,7 +124,7 @@ class Evaluate:
     dataset: Dataset | None = None
     out: str | None = None
     batch_size: int = 8
-    max_length: int = 1024
+    max_length: int | None = None
     samples: int = 3
     max_new_tokens: int = 96
     repetition_penalty: float = 1.0

@@ -23,7 +23,6 @@ class Policy:
     model: Any  # a transformers model, or a PeftModel that goes on learning
     template: ChatTemplate
     base: Base
-    precision: str  # decided: never "auto"
     new_adapter: Any | None = None  # a peft config for the trainer to add; null: full weights, or `model` has one
     reference: Any | None = None  # the frozen reference of a full fine-tuning with a preference method
     merged_adapter: str | None = None  # start=merge: the adapter that lies merged in `model`

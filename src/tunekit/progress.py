@@ -37,12 +37,19 @@ class Progress(TrainerCallback):
     def __init__(self, metrics: Path) -> None:
         self.metrics = metrics
         self.bar: Any = None
-        self.began = self.seen = 0.0
+        self.began, self.first = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.began, self.first = time.monotonic(), state.global_step
+            self._forget_after(state.global_step)
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None, leave=False)
+
+    def _forget_after(self, step: int) -> None:
+        """A resumed run repeats the steps after its checkpoint; they are not to stand there twice."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            self.metrics.write_text("".join(x for x in lines if json.loads(x)["step"] <= step), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:

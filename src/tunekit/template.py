@@ -34,12 +34,9 @@ class Tokens:
         ]
 
     def whole_answers(self, max_length: int) -> "Tokens | None":
-        """Cut after the last answer that fits whole into `max_length` tokens; None where not even the first does."""
+        """Cut right after the last answer that fits whole into `max_length` tokens; None where not even the first does."""
         fitting = [end for end in self.answer_ends if end <= max_length]
-        if not fitting:
-            return None
-        end = len(self.labels) if len(self.labels) <= max_length else fitting[-1]
-        return Tokens(self.input_ids[:end], self.labels[:end])
+        return Tokens(self.input_ids[: fitting[-1]], self.labels[: fitting[-1]]) if fitting else None
 
 
 class ChatTemplate:

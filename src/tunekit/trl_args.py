@@ -52,9 +52,9 @@ OWNED = {
     "remove_unused_columns": "nothing: only the needed columns are made",
     "disable_tqdm": "nothing: the bar is shown only in a terminal",
     "label_names": "nothing: the method knows its columns",
-    "deepspeed": "accelerate launch --use_deepspeed",
-    "fsdp": "accelerate launch --use_fsdp",
-    "fsdp_config": "accelerate launch --use_fsdp",
+    "deepspeed": "nothing: sharded training is not supported yet",
+    "fsdp": "nothing: sharded training is not supported yet",
+    "fsdp_config": "nothing: sharded training is not supported yet",
     "auto_find_batch_size": "args.per_device_train_batch_size= (it would change the batch in silence)",
 }
 

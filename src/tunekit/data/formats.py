@@ -16,7 +16,8 @@ ROLES = ("system", "user", "assistant")
 
 def messages(row: Row) -> Row:
     """{"messages": [{"role", "content"}, ...]}"""
-    return {"messages": conversation(row["messages"], "messages")}
+    turns = conversation(row["messages"], "messages")
+    return {"messages": turns if turns[0]["role"] == "system" else [*_system(row), *turns]}
 
 
 def sharegpt(row: Row) -> Row:
@@ -40,7 +41,8 @@ def instruct(row: Row) -> Row:
 
 def completion(row: Row) -> Row:
     """{"prompt": text, "completion": text}"""
-    return {"messages": conversation(_turn(_text(row, "prompt"), _text(row, "completion")), "completion")}
+    turns = conversation(_turn(_text(row, "prompt"), _text(row, "completion")), "completion")
+    return {"messages": [*_system(row), *turns]}
 
 
 def pair(row: Row) -> Row:
@@ -54,13 +56,14 @@ def pair(row: Row) -> Row:
         if row.get("prompt") is None:
             raise BadRow("prompt: missing")
         prompt = _prompt(row["prompt"])
-    return _pair(prompt, chosen[-1], rejected[-1])
+    return _pair(prompt if prompt[0]["role"] == "system" else [*_system(row), *prompt], chosen[-1], rejected[-1])
 
 
 def sharegpt_pair(row: Row) -> Row:
     """{"conversations": [{"from", "value"}, ...], "chosen": {"from", "value"}, "rejected": {...}}"""
     prompt = conversation(row["conversations"], "conversations", ends="user")
-    return _pair(prompt, _answers(row["chosen"], "chosen")[-1], _answers(row["rejected"], "rejected")[-1])
+    answers = (_answers(row["chosen"], "chosen")[-1], _answers(row["rejected"], "rejected")[-1])
+    return _pair([*_system(row), *prompt], *answers)
 
 
 def thumbs(row: Row) -> Row:
@@ -99,6 +102,12 @@ def recognise(columns: Iterable[str], where: str) -> str:
     kinds = {FORMATS[n].kind for n in best}
     if len(best) > 1 and kinds == {"instruct", "preference"}:  # pairs often carry the chosen conversation again
         best = [n for n in best if FORMATS[n].kind == "preference"]
+    marks = sorted(present & {"label", "kto_tag"})
+    if marks and best and all(FORMATS[n].kind == "instruct" for n in best):
+        raise DataError(
+            f"{where}: looks like {best[0]}, but its column {marks[0]} may say which answers are bad; if it does not, "
+            f"say dataset.format={best[0]}"
+        )
     if len(best) == 1:
         return best[0]
     shapes = "; ".join(f"{n}: {', '.join(sorted(f.columns))}" for n, f in FORMATS.items())

@@ -47,8 +47,11 @@ def labelled_log_probs(model: Any, input_ids: Tensor, attention_mask: Tensor, la
 
     The last token predicts nothing: shift by one.
     """
-    hidden = _backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     mask = labels[:, 1:] != IGNORE
+    if scales_logits(model):
+        log_p = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[:, :-1].float()
+        return log_p.log_softmax(-1).gather(-1, labels[:, 1:].clamp(min=0)[..., None]).squeeze(-1).masked_fill(~mask, 0)
+    hidden = _backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     scores = score(hidden[:, :-1][mask], head.weight, head.bias, labels[:, 1:][mask])
     return scores.log_probs.new_zeros(mask.shape).masked_scatter(mask, scores.log_probs)
@@ -59,24 +62,21 @@ def _backbone(model: Any) -> Any:
     return inner.base_model
 
 
+def scales_logits(model: Any) -> bool:
+    """Whether the model multiplies or caps its logits after the head (Gemma 2, Cohere, Granite, ...)."""
+    config = model.config.get_text_config()
+    names = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    return any(getattr(config, name, None) not in (None, 1.0) for name in names)
+
+
 def add_selective_head(model: Any, output: Callable[..., Any]) -> bool:
     """Let `model(..., labels=, fused_lm_head=True)` score labelled positions only, where it is not done already.
 
     model: a causal LM that TRL gave its fused head; `output` makes TRL's FusedCausalLMOutput. False, and nothing
     changed, on a GPU and for models that scale or cap their logits, whose formulas TRL knows.
     """
-    config = model.config.get_text_config()
-    scaled = any(
-        getattr(config, name, None) not in (None, 1.0)
-        for name in (
-            "final_logit_softcapping",
-            "logit_scale",
-            "output_multiplier",
-            "lm_head_multiplier",
-            "logits_scaling",
-        )
-    )
-    if scaled or next(model.parameters()).device.type != "cpu" or getattr(config, "output_router_logits", False):
+    routed = getattr(model.config.get_text_config(), "output_router_logits", False)
+    if scales_logits(model) or routed or next(model.parameters()).device.type != "cpu":
         return False
     fused = model.forward
 

@@ -65,12 +65,16 @@ def encode(rows: Sequence[Row], template: ChatTemplate, max_length: int | None, 
     return encoded
 
 
-def trainer(policy: Policy, train: Encoded, heldout: Encoded | None, args: dict[str, Any], **settings: Any) -> Trainer:
-    """TRL's DPOTrainer on rows that are tokens already. `settings`: see house.config."""
+def settings(args: dict[str, Any], **owned: Any) -> DPOConfig:
+    """TRL's config for these args; `owned`: see house.config."""
+    return config(DPOConfig, args, **owned)
+
+
+def trainer(policy: Policy, train: Encoded, heldout: Encoded | None, settings: DPOConfig) -> Trainer:
     return Trainer(
         model=policy.model,
         ref_model=policy.reference,
-        args=config(DPOConfig, args, **settings),
+        args=settings,
         train_dataset=dataset(train),
         eval_dataset=dataset(heldout) if heldout else None,
         processing_class=policy.template.tokenizer,

@@ -5,7 +5,7 @@ TRL private parts leaned on (trl 1.16, pinned in pyproject.toml; tests/test_hous
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from peft import PeftModel
 from transformers import PrinterCallback
 from trl.trainer.utils import FusedCausalLMOutput
 
+from tunekit.errors import ConfigError
 from tunekit.losses.head import add_selective_head
 from tunekit.rows import Encoded
 
 
 def config(config_class: Any, args: dict[str, Any], *, out: Path, seed: int, precision: str, device: str) -> Any:
-    """TRL's config: the user's `args` verbatim, and the fields tunekit owns (trl_args.OWNED)."""
+    """TRL's config: the user's `args` verbatim, and the fields tunekit owns (trl_args.OWNED). Raises ConfigError."""
     given = {k: v for k, v in args.items() if v is not None or k == "max_length"}
     half_gpu = device == "cuda" and precision in ("8bit", "4bit")
     bf16 = precision == "bf16" or (half_gpu and torch.cuda.is_bf16_supported())
@@ -40,29 +41,37 @@ def config(config_class: Any, args: dict[str, Any], *, out: Path, seed: int, pre
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,  # it would hide a NaN loss behind the last good value
     }
-    return config_class(**{**defaults, **given, **owned})
+    try:
+        return config_class(**{**defaults, **given, **owned})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"args: {config_class.__name__} refuses them: {error}") from error
 
 
 def dataset(encoded: Encoded) -> Dataset:
     return Dataset.from_dict({k: [np.asarray(ids, dtype=np.int64) for ids in v] for k, v in encoded.columns.items()})
 
 
+def _is_peft(model: Any) -> bool:
+    return isinstance(model, PeftModel)
+
+
 class House:
     """Mixed in before a TRL trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        model, trainer = kwargs["model"], cast(Any, self)
+        # TRL casts the adapters of a quantised base to bf16 (sft_trainer.py:908), after DPO's reference was copied. At a
+        # learning rate of 5e-6 bf16 would swallow most updates, and a continued adapter would no longer start at ln 2.
+        exact = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad and _is_peft(model)}
         super().__init__(*args, **kwargs)
-        trainer: Any = self
         trainer.remove_callback(PrinterCallback)
-        base = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+        base = trainer.model.get_base_model() if _is_peft(trainer.model) else trainer.model
         for model in (base, getattr(trainer, "ref_model", None)):
             if model is not None and not getattr(trainer, "use_weighting", False):
                 add_selective_head(model, FusedCausalLMOutput)
-        # TRL casts the adapters of a quantised base to bf16 (sft_trainer.py:908). They stay fp32 here, as PEFT made
-        # them: at a learning rate of 5e-6 bf16 would swallow most updates.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad and isinstance(trainer.model, PeftModel):
-                parameter.data = parameter.data.float()
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad and _is_peft(trainer.model):
+                parameter.data = exact.get(name, parameter.data).float()
 
     def _send_telemetry(self) -> None:
         """Nothing leaves this machine."""
@@ -76,5 +85,5 @@ class House:
         folder = Path(output_dir or trainer.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+        options = {"save_embedding_layers": False} if _is_peft(model) else {}
         model.save_pretrained(str(folder), state_dict=state_dict, **options)

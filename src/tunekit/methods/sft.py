@@ -38,15 +38,16 @@ def encode(rows: Sequence[Row], template: ChatTemplate, max_length: int | None, 
         if on_long == "error" and max_length is not None and longest > max_length:
             raise DataError(f"{row['source']}: {longest:,} tokens do not fit args.max_length={max_length}; raise it")
         kept = _fit(whole, max_length, on_long)
-        lost_answers += len(whole.answer_ends) - (len(kept.answer_ends) if kept else 0)
+        lost_answers += sum(end > (len(kept.input_ids) if kept else 0) for end in whole.answer_ends)
         if kept is None:
             lost_rows += 1
         else:
             encoded.columns["input_ids"].append(kept.input_ids)
             encoded.columns["labels"].append(kept.labels)
-    if lost_answers or lost_rows:
+    if lost_answers:
+        fate = "left out" if on_long == "drop" else "cut, so their stop token is lost, or left out"
         encoded.notes.append(
-            f"{lost_answers:,} answers do not fit max_length={max_length} and are left out "
+            f"{lost_answers:,} answers do not fit max_length={max_length} and are {fate} "
             f"({lost_rows:,} of {len(rows):,} rows whole); the longest row has {longest:,} tokens"
         )
     return encoded
@@ -61,13 +62,16 @@ def _fit(tokens: Tokens, max_length: int | None, on_long: str) -> Tokens | None:
     return cut if any(label != IGNORE for label in cut.labels) else None
 
 
-def trainer(policy: Policy, train: Encoded, heldout: Encoded | None, args: dict[str, Any], **settings: Any) -> Trainer:
-    """TRL's SFTTrainer on rows that are tokens already. `settings`: see house.config."""
-    packing = bool(args.get("packing"))
-    prepared = args if packing else {**args, "dataset_kwargs": {"skip_prepare_dataset": True}}
+def settings(args: dict[str, Any], **owned: Any) -> SFTConfig:
+    """TRL's config for these args; `owned`: see house.config. Rows are tokens already, so only packing prepares them."""
+    prepared = args if args.get("packing") else {**args, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    return config(SFTConfig, prepared, **owned)
+
+
+def trainer(policy: Policy, train: Encoded, heldout: Encoded | None, settings: SFTConfig) -> Trainer:
     return Trainer(
         model=policy.model,
-        args=config(SFTConfig, prepared, **settings),
+        args=settings,
         train_dataset=dataset(train),
         eval_dataset=dataset(heldout) if heldout else None,
         processing_class=policy.template.tokenizer,

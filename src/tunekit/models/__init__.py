@@ -5,11 +5,13 @@ policy = load(model, template, "4bit", ...)
 save(policy, trained, folder)
 """
 
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from peft import PeftModel
@@ -46,6 +48,18 @@ def base_of(model: Model) -> Base:
     return Base(model.name, model.path, model.revision, None)
 
 
+def check_start(model: Model, peft: Peft, adapter: Path, start: str, trained_on: Base | None) -> Peft:
+    """What can be known of a starting adapter before weights load; returns `peft` as it will be. Raises ModelError."""
+    adapters.check(adapter)
+    adapters.check_base(adapter, trained_on, base_of(model))
+    if start == "merge":
+        adapters.check_joinable(adapter)
+        return peft
+    if peft.name == "none":
+        raise ModelError("adapter= with peft=none: full fine-tuning has no adapter to continue; use start=merge")
+    return adapters.continued(adapter, peft)
+
+
 def load(
     model: Model,
     template: ChatTemplate,
@@ -54,18 +68,11 @@ def load(
     peft: Peft,
     adapter: Path | None = None,
     start: str = "continue",
-    trained_on: Base | None = None,
 ) -> Policy:
-    """The policy to train. `trained_on` is the base that `adapter` is known to belong to."""
-    base = base_of(model)
-    if adapter is not None:
-        adapters.check(adapter)
-        adapters.check_base(adapter, trained_on, base)
-        if peft.name == "none" and start == "continue":
-            raise ModelError("adapter= with peft=none: full fine-tuning has no adapter to continue; use start=merge")
-    policy = Policy(None, template, base, precision)
+    """The policy to train; `check_start` has looked at `adapter` before."""
+    policy = Policy(None, template, base_of(model))
     if adapter is not None and start == "merge":
-        weights = _load_merged(model, adapter, precision, quantisation, peft, base)
+        weights = _load_merged(model, adapter, precision, quantisation, peft)
         return replace(policy, model=weights, new_adapter=_new(peft, model), merged_adapter=str(adapter))
     weights = load_weights(model, precision, quantisation, masters=peft.name == "none")
     if adapter is not None:
@@ -99,7 +106,7 @@ def load_weights(
     if precision == "8bit":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if on_gpu:
-        options["device_map"] = {"": torch.cuda.current_device()}
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     with _hub_errors(model):
         weights, info = AutoModelForCausalLM.from_pretrained(
             origin, revision=revision, output_loading_info=True, **options
@@ -130,12 +137,15 @@ def with_adapter(weights: Any, adapter: Path, trainable: bool = False, name: str
         raise ModelError(f"adapter={adapter} does not fit {weights.name_or_path}: {' '.join(first[:2])}") from error
 
 
-def _load_merged(model: Model, adapter: Path, precision: str, quantisation: Precision, peft: Peft, base: Base) -> Any:
-    """The base with the adapter merged at full precision, then loaded at the precision asked for."""
+def _load_merged(model: Model, adapter: Path, precision: str, quantisation: Precision, peft: Peft) -> Any:
+    """The base with the adapter merged in fp32 (where memory allows, else as stored), then loaded as asked for."""
     source, revision = _source(model)
+    roomy = 4 * model.parameters < 0.6 * psutil.virtual_memory().available
     with _hub_errors(model):
-        whole = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype="auto")
-    whole.name_or_path = whole.config._name_or_path = base.public_name
+        whole = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=torch.float32 if roomy else "auto"
+        )
+    whole.name_or_path = whole.config._name_or_path = base_of(model).public_name
     merged = with_adapter(whole, adapter).merge_and_unload(safe_merge=True)
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=cache()) as folder:  # bitsandbytes quantises from disk

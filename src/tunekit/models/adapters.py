@@ -1,11 +1,13 @@
 """Adapter weights on disk: read, checked against the base they belong to, joined."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from safetensors.torch import load_file, save_file
 
 from tunekit.config import Model, Peft
@@ -14,6 +16,11 @@ from tunekit.policy import Base
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+# Fields of LoraConfig that make an adapter more than one A and one B a module with one scale.
+NOT_PLAIN = (
+    "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out",
+    "trainable_token_indices", "target_parameters",
+)  # fmt: skip
 
 
 def new(peft: Peft, model: Model) -> LoraConfig:
@@ -42,14 +49,13 @@ def check_base(adapter: Path, trained_on: Base | None, base: Base) -> None:
     """Raises ModelError where the adapter is known to belong to other weights than `base`."""
     if trained_on is None:
         return
-    if trained_on.digest and base.digest:
-        same = trained_on.digest == base.digest
-    else:
-        same = (trained_on.public_name, trained_on.revision) == (base.public_name, base.revision)
-    if not same:
+    known = bool(trained_on.digest and base.digest)
+    names = [(b.public_name, b.revision) for b in (trained_on, base)]
+    if trained_on.digest != base.digest if known else names[0] != names[1]:
+        verdict = "whose weights differ from those" if known else "and nothing here shows that its weights equal those"
         raise ModelError(
-            f"adapter={adapter} was trained on {trained_on.name} ({trained_on.public_name}), whose weights differ from "
-            f"those of {base.name} ({base.public_name}); use model={trained_on.name}"
+            f"adapter={adapter} was trained on {trained_on.name} ({trained_on.public_name}), {verdict} of {base.name} "
+            f"({base.public_name}); use model={trained_on.name}"
         )
 
 
@@ -69,7 +75,7 @@ def joined(first: Path, second: Path, out: Path, public_name: str) -> None:
         result[b_key] = torch.cat(
             [b1 * config1.lora_alpha / rank1, b2 * config2.lora_alpha / rank2], dim=1
         ).contiguous()
-    targets = sorted({*config1.target_modules, *config2.target_modules})
+    targets = sorted({key.split(".")[-3] for key in result})
     config = LoraConfig(
         r=rank1 + rank2, lora_alpha=rank1 + rank2, lora_dropout=config2.lora_dropout, target_modules=targets,
         task_type="CAUSAL_LM", base_model_name_or_path=public_name, inference_mode=True,
@@ -78,11 +84,35 @@ def joined(first: Path, second: Path, out: Path, public_name: str) -> None:
     save_file(result, out / WEIGHTS, metadata={"format": "pt"})
 
 
+def check_joinable(folder: Path) -> LoraConfig:
+    """Raises ModelError where an adapter is more than plain A and B matrices with one rank and scale."""
+    config = PeftConfig.from_pretrained(str(folder))
+    found = [name for name in NOT_PLAIN if getattr(config, name, None)]
+    if not isinstance(config, LoraConfig) or config.bias != "none" or found:
+        raise ModelError(
+            f"adapter={folder}: only plain LoRA adapters can be merged and joined with a new one "
+            f"(this one has {', '.join(found) or config.peft_type.value}); use start=continue"
+        )
+    return config
+
+
 def read(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    config = LoraConfig.from_pretrained(str(folder))
-    if config.use_rslora or config.use_dora or config.rank_pattern or config.alpha_pattern:
-        raise ModelError(f"{folder}: only plain LoRA adapters can be joined; start=continue goes on with this one")
-    return config, {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
+    return check_joinable(folder), {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
+
+
+def continued(folder: Path, peft: Peft) -> Peft:
+    """`peft` as the adapter that goes on has it: rank and scale cannot change under way."""
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ModelError(
+            f"adapter={folder}: is of the kind {config.peft_type.value}; only LoRA adapters go on learning"
+        )
+    return replace(peft, r=config.r, alpha=float(config.lora_alpha), dropout=config.lora_dropout, targets=None)
+
+
+def digest(folder: Path) -> str:
+    """sha256 of the adapter's weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _factors(

@@ -132,18 +132,19 @@ def digest(*files: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """sha256 of a folder's safetensors files, remembered beside them where we may write."""
+    """sha256 of a folder's safetensors files, remembered in the cache while name, size and time stay the same."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return None
-    note = folder / ".tunekit-digest.json"
+    note = cache() / "digests" / (hashlib.sha256(str(folder.resolve()).encode()).hexdigest() + ".json")
     stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     with suppress(OSError, ValueError, KeyError):
         known = json.loads(note.read_text(encoding="utf-8"))
         if known["files"] == stamp:
             return str(known["sha256"])
     sha = digest(*files)
-    with suppress(OSError):  # a read-only folder: computed again next time
+    with suppress(OSError):  # no cache to write to: computed again next time
+        note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({"files": stamp, "sha256": sha}), encoding="utf-8")
     return sha
 

@@ -1,7 +1,8 @@
 """What chat and evaluate share: a model with its adapter, and an answer to a conversation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ import torch
 from tunekit import artifact, hardware, models
 from tunekit.artifact import Trained
 from tunekit.config import Model, Peft, Precision
-from tunekit.errors import ArtifactError, ConfigError
+from tunekit.errors import ArtifactError, ConfigError, DataError, HardwareError
 from tunekit.models import adapters
-from tunekit.rows import Message
+from tunekit.rows import BadRow, Message
 from tunekit.template import ChatTemplate
 
 
@@ -39,13 +40,24 @@ def open_model(adapter: str | None, model: Model | None, precision: Precision) -
             f"(it names {adapters.named_base(trained.path)!r}); say which with model="
         )
     template = models.load_template(preset)
-    name, _ = hardware.choose(precision, Peft("lora"), preset, hardware.detect())
+    name = _precision(precision, trained, preset)
     if trained is not None:
+        trained.check_template(preset)
         adapters.check_base(trained.path, trained.base, models.base_of(preset))
     weights = models.load_weights(preset, name, precision)
     if trained is not None:
         weights = models.with_adapter(weights, trained.path)
     return Opened(weights.eval(), template, preset, trained, name)
+
+
+def _precision(asked: Precision, trained: Trained | None, preset: Model) -> str:
+    """As asked; `auto` is what the adapter was trained at, where this machine can do that."""
+    found = hardware.detect()
+    if asked.name == "auto" and trained is not None and trained.manifest is not None:
+        with suppress(HardwareError):
+            before = replace(asked, name=trained.manifest["precision"]["name"])
+            return hardware.choose(before, Peft("lora"), preset, found)[0]
+    return hardware.choose(asked, Peft("lora"), preset, found)[0]
 
 
 @torch.no_grad()
@@ -59,7 +71,10 @@ def answer(
     streamer: Any = None,
 ) -> str:
     """The next assistant turn, stopped where training stopped. Temperature 0 takes the likeliest token."""
-    ids = torch.tensor([opened.template.prompt_ids(messages)], device=opened.weights.device)
+    try:
+        ids = torch.tensor([opened.template.prompt_ids(messages)], device=opened.weights.device)
+    except BadRow as error:
+        raise DataError(str(error)) from error
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
     )

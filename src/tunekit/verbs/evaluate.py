@@ -27,15 +27,20 @@ from tunekit.rows import Data, Encoded, Message, Row
 from tunekit.template import IGNORE
 from tunekit.verbs.answering import Opened, answer, open_model, without_adapter
 
+DEFAULT_LENGTH = 2048  # tokens, where neither the command nor the run says
 REFERENCE = "reference"  # the name of the second adapter, where the reference is one
 
 
 def run(job: Evaluate, command: str) -> None:
+    out = Path(job.out) if job.out else Path(job.adapter) / "evaluation.json" if job.adapter else None
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"out={out}: there is no folder {out.parent}")
     opened = open_model(job.adapter, job.model, job.precision)
     rows = data.load(_dataset(job, opened), needs=None)
     if not rows.heldout:
         raise DataError(
-            "this dataset has no held-out rows; hold some out with dataset.heldout=0.1 or name a file or split"
+            "no rows of this dataset are held out. Train with dataset.heldout=0.1, or give rows the adapter has not seen: "
+            "dataset=file dataset.path=OTHER dataset.heldout=0.99"
         )
     measure = {"instruct": likelihood, "preference": preference}.get(rows.kind)
     if measure is None:
@@ -43,7 +48,6 @@ def run(job: Evaluate, command: str) -> None:
     results = measure(job, opened, rows)
     samples = answers(job, opened, rows.heldout[: job.samples])
     _show(job, results, samples)
-    out = Path(job.out) if job.out else Path(job.adapter) / "evaluation.json" if job.adapter else None
     if out is not None:
         record = {"command": command, "model": opened.model.name, "precision": opened.precision,
                   "data": rows.fingerprint, "results": results, "samples": samples}  # fmt: skip
@@ -52,16 +56,25 @@ def run(job: Evaluate, command: str) -> None:
 
 
 def _dataset(job: Evaluate, opened: Opened) -> Dataset:
-    if job.dataset is not None:
-        return job.dataset
-    if opened.trained is None or opened.trained.manifest is None:
-        raise ConfigError("dataset= is needed: only an adapter trained here names the data it was trained on")
-    return typed(Dataset, opened.trained.manifest["config"]["dataset"])
+    """The rows to measure on: the run's own held-out ones, or others, but never a new choice among those it learned."""
+    manifest = opened.trained.manifest if opened.trained else None
+    seen = typed(Dataset, manifest["config"]["dataset"]) if manifest else None
+    asked = job.dataset
+    if asked is None:
+        if seen is None:
+            raise ConfigError("dataset= is needed: only an adapter trained here names the data it was trained on")
+        return seen
+    if seen is not None and (seen.path, seen.split) == (asked.path, asked.split) and seen.heldout != asked.heldout:
+        raise ConfigError(
+            f"dataset.heldout={asked.heldout}: the adapter was trained on {seen.path} with dataset.heldout={seen.heldout}, "
+            "so another choice would measure it on rows it has learned"
+        )
+    return asked
 
 
 def likelihood(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
     """Loss and perplexity of the held-out answers, per token, stop tokens included."""
-    encoded = METHODS["sft"].encode(rows.heldout, opened.template, job.max_length, "drop")
+    encoded = _encode("sft", job, opened, rows)
     batches = list(_instruct_batches(encoded, job.batch_size, opened))
     results = {"rows": len(encoded), "left_out": len(rows.heldout) - len(encoded), "loss": _mean_loss(opened, batches)}
     results["perplexity"] = math.exp(results["loss"])
@@ -73,7 +86,9 @@ def likelihood(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
 
 def preference(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
     """Reward accuracy and margin of the held-out pairs, against the reference the adapter was trained from."""
-    encoded = METHODS["dpo"].encode(rows.heldout, opened.template, job.max_length, "drop")
+    if opened.trained is None:
+        raise ConfigError("preference rows measure an adapter against what it was trained from; give adapter=")
+    encoded = _encode("dpo", job, opened, rows)
     score = partial(_answer_logps, encoded, job.batch_size, opened)
     beta, reference = _reference(opened)
     policy = score()
@@ -92,6 +107,18 @@ def preference(job: Evaluate, opened: Opened, rows: Data) -> dict[str, Any]:
         "accuracy": right.share, "accuracy_low": right.low, "accuracy_high": right.high,
         "margin": float(margins.mean()), "chosen": float(rewards[:, 0].mean()), "rejected": float(rewards[:, 1].mean()),
     }  # fmt: skip
+
+
+def _encode(method: str, job: Evaluate, opened: Opened, rows: Data) -> Encoded:
+    """Held-out tokens, at the length of the training unless another is asked for; what is left out is said."""
+    manifest = (opened.trained.manifest if opened.trained else None) or {}
+    length = job.max_length or manifest.get("config", {}).get("args", {}).get("max_length") or DEFAULT_LENGTH
+    encoded: Encoded = METHODS[method].encode(rows.heldout, opened.template, length, "drop")
+    for note in [*encoded.notes, *encoded.bad]:
+        print(f"  {note}")
+    if not len(encoded):
+        raise DataError(f"none of {len(rows.heldout):,} held-out rows can be used at max_length={length}")
+    return encoded
 
 
 def answers(job: Evaluate, opened: Opened, rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -120,7 +147,7 @@ def _reference(opened: Opened) -> tuple[float, str | None]:
     if not start:
         return beta, None
     folder = Path(start["adapter"])
-    if not folder.is_dir() or models.builders.digest(folder / models.adapters.WEIGHTS) != start["sha256"]:
+    if not folder.is_dir() or models.adapters.digest(folder) != manifest["inputs"]["adapter"]:
         raise ConfigError(
             f"the reference is the adapter {folder} that this one was trained from, and it is gone or was trained again; "
             "train this one again, or evaluate it on instruct rows"
@@ -203,7 +230,4 @@ def _show(job: Evaluate, results: dict[str, Any], samples: list[dict[str, str]])
         print(f"reward margin    {results['margin']:+.3f}  (chosen {results['chosen']:+.3f}, rejected {results['rejected']:+.3f}; "
               f"beta {results['beta']:g}, against {results['reference']})")  # fmt: skip
     rows = results.get("rows", results.get("pairs"))
-    print(
-        f"on {rows} held-out rows"
-        + (f", {results['left_out']} longer than max_length left out" if results["left_out"] else "")
-    )
+    print(f"on {rows} held-out rows" + (f", {results['left_out']} left out" if results["left_out"] else ""))
