@@ -4,7 +4,6 @@ Formats (data/) stand upstream of it, methods (methods/) downstream; neither kno
 
     instruct    {"messages": [message, ...]}
     preference  {"prompt": [message, ...], "chosen": [message], "rejected": [message]}
-    prompts     {"prompt": [message, ...]}
     thumbs      {"prompt": [message, ...], "completion": [message], "label": bool}
 
 A message is {"role": "system" | "user" | "assistant", "content": text}. Each row carries `source`, the file (or hub
