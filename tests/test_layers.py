@@ -19,13 +19,14 @@ FLOORS = [
     ["policy"],
     ["template"],
     ["rows"],
+    ["overrides"],
     ["config", "trl_args"],
     ["errors", "paths"],
 ]
 # The doors between neighbours that the design allows.
 ALLOWED = {("trl_args", "config"), ("__init__", "cli"), ("__main__", "cli"), ("cli", "trl_args")}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "numpy"}
-LIGHT = {"cli", "config", "trl_args", "errors", "paths"}
+LIGHT = {"cli", "overrides", "config", "trl_args", "errors", "paths"}
 
 
 def room(file: Path) -> str:

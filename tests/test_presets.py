@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import miniatures
-from tunekit.cli import choices
+from tunekit.overrides import choices
 
 METHOD_OF = {
     "quickstart-chat": "sft", "ultrachat-200k": "sft", "file": "sft",
