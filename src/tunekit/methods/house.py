@@ -71,7 +71,7 @@ class House:
                 add_selective_head(model, FusedCausalLMOutput)
         for name, parameter in trainer.model.named_parameters():
             if parameter.requires_grad and _is_peft(trainer.model):
-                parameter.data = exact.get(name, parameter.data).float()
+                parameter.data = exact.get(name, parameter.data).to(parameter.device, torch.float32)
 
     def _send_telemetry(self) -> None:
         """Nothing leaves this machine."""
