@@ -314,7 +314,7 @@ def test_an_unknown_key_is_refused_with_cfg_too(refused: Callable[..., str], fla
 @pytest.mark.parametrize(
     "job, folder",
     [
-        ({"out": "/tmp/o", "name": "n"}, "/tmp/o/seed=1,peft.r=4"),
+        ({"out": "/mnt/o", "name": "n"}, "/mnt/o/seed=1,peft.r=4"),
         ({"out": None, "name": "n"}, "runs/n/seed=1,peft.r=4"),
         ({"out": None, "name": None}, "runs/sweep/seed=1,peft.r=4"),
     ],
