@@ -113,6 +113,18 @@ def test_a_reference_that_was_trained_again_is_refused(tunekit, trained, run: Pa
     assert "it is gone or was trained again" in result.err
 
 
+def test_rows_evaluate_cannot_use_are_counted_and_only_the_first_few_shown(tunekit, tmp_path: Path) -> None:
+    forged = {"messages": [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "No."}]}
+    path = write_jsonl(tmp_path / "mixed.jsonl", [*CHATS, *[forged] * 20])
+    result = tunekit(
+        "evaluate", "model=tiny", "dataset=file", f"dataset.path={path}", "dataset.heldout=0.99", "samples=0"
+    )
+    assert result.code == 0, result.err
+    assert "dropped 20 of 36 rows that cannot be used" in result.out
+    assert "and 15 more" in result.out
+    assert result.out.count("would forge a turn") == 5
+
+
 def test_a_base_alone_can_be_evaluated(tunekit, chats: str) -> None:
     result = tunekit("evaluate", "model=tiny", "dataset=file", f"dataset.path={chats}", "dataset.heldout=0.5",
                      "samples=1", "max_new_tokens=3", "out=numbers.json")  # fmt: skip

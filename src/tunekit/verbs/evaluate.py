@@ -114,7 +114,10 @@ def _encode(method: str, job: Evaluate, opened: Opened, rows: Data) -> Encoded:
     manifest = (opened.trained.manifest if opened.trained else None) or {}
     length = job.max_length or manifest.get("config", {}).get("args", {}).get("max_length") or DEFAULT_LENGTH
     encoded: Encoded = METHODS[method].encode(rows.heldout, opened.template, length, "drop")
-    for note in [*encoded.notes, *encoded.bad]:
+    notes = list(encoded.notes)
+    if encoded.bad:
+        data.report_bad(encoded.bad, len(rows.heldout), "drop", notes)
+    for note in notes:
         print(f"  {note}")
     if not len(encoded):
         raise DataError(f"none of {len(rows.heldout):,} held-out rows can be used at max_length={length}")
