@@ -47,7 +47,7 @@ def load(dataset: Dataset, needs: str | None) -> Data:
     elif dataset.heldout is not None:
         train, heldout = _hold_out(train, dataset.heldout)
         heldout = heldout[: dataset.heldout_limit]
-    if needs is not None and not train:  # who needs no kind only measures, and may hold out every row
+    if not train and (needs is not None or not heldout):  # who only measures may hold out every row
         raise DataError(f"{dataset.path}: no row is left to train on\n  " + "\n  ".join(notes))
     _note_leaks(train, heldout, notes)
     notes.append(f"{len(train):,} rows to train on, {len(heldout):,} held out")
